@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import secrets
-import socket
 import sqlite3
 import time
 from collections.abc import Collection, Container, Iterable, Iterator
@@ -24,7 +23,7 @@ from recbole_llm.llm.address import server_identity
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, at_once, follow
 from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.llm.packing import FRAMES, Packer
-from recbole_llm.utils.environment import now
+from recbole_llm.utils.environment import now, process_space
 from recbole_llm.utils.files import BUSY_SECONDS, database_error, open_database
 
 logger = logging.getLogger(__name__)
@@ -62,24 +61,15 @@ CREATE TABLE IF NOT EXISTS claims (
 LEASE = 15.0  # seconds that a claim holds unless it is renewed
 
 
-def _machine() -> str:
-    """Where process ids mean the same: the host and, since containers may share its name, the space of its ids."""
-    try:
-        space = str(Path("/proc/self/ns/pid").readlink())
-    except OSError:  # not Linux
-        space = ""
-    return f"{socket.gethostname()} {space}".rstrip()
-
-
 def owner_of_claims() -> str:
-    """A unique name for an owner of claims: machine, process and a random mark."""
-    return f"{_machine()}/{os.getpid()}/{secrets.token_hex(4)}"
+    """A unique name for an owner of claims: where its process id counts, that id, and a random mark."""
+    return f"{process_space()}/{os.getpid()}/{secrets.token_hex(4)}"
 
 
 def _is_gone(owner: str) -> bool:
-    """Whether an owner was a process of this machine that has ended."""
-    machine, process, _ = owner.rsplit("/", 2)
-    if machine != _machine():
+    """Whether an owner was a process that could be seen here and has ended."""
+    space, process, _ = owner.rsplit("/", 2)
+    if space != process_space():
         return False
     try:
         os.kill(int(process), 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,13 +13,14 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from recbole_llm.tuning.storage import GRACE_SECONDS, HEARTBEAT_SECONDS
+from recbole_llm.utils.environment import process_space
 
 logger = logging.getLogger(__name__)
 
 
 def owner() -> dict[str, Any]:
-    """Identifies this process, so that others on this machine can see whether it is alive."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _process_start(os.getpid())}
+    """Identifies this process, so that others that see its id can tell whether it is alive."""
+    return {"host": process_space(), "pid": os.getpid(), "started": _process_start(os.getpid())}
 
 
 def _process_start(pid: int) -> str | None:
@@ -44,7 +44,7 @@ def is_lost(trial: FrozenTrial) -> bool:
     if signed is None:  # killed between taking the trial and signing it
         began = trial.datetime_start
         return began is not None and time.time() - began.timestamp() > GRACE_SECONDS
-    return signed["host"] == socket.gethostname() and _process_start(signed["pid"]) != signed["started"]
+    return signed["host"] == process_space() and _process_start(signed["pid"]) != signed["started"]
 
 
 class Heartbeat(threading.Thread):

@@ -8,6 +8,7 @@ import gc
 import importlib.metadata
 import os
 import platform
+import socket
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -62,6 +63,16 @@ def prepare_threads() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+@cache
+def process_space() -> str:
+    """Where process ids mean the same: the host and, since containers may share its name, the space of its ids."""
+    try:
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # not Linux
+        space = ""
+    return f"{socket.gethostname()} {space}".rstrip()
 
 
 def now() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -322,6 +323,14 @@ def test_a_trial_that_is_lost_again_and_again_has_failed(tiny: Path) -> None:
     assert take_part(study) == 1
     assert [trial.state for trial in study.ended()] == [TrialState.FAIL, TrialState.COMPLETE]
     assert study.ended()[0].user_attrs["error"] == f"its process died {MAX_LOSSES + 1} times"
+
+
+def test_the_trial_of_another_container_is_not_judged_by_the_process_ids_of_this_one(tiny: Path) -> None:
+    study = study_of("results/s.sqlite3", 2)
+    host = socket.gethostname()  # also theirs, if both use the host's network
+    begun(study).set_user_attr("owner", {"host": f"{host} pid:[1]", "pid": 1, "started": "1"})
+    (running,) = [trial for trial in study.budgeted() if trial.state == TrialState.RUNNING]
+    assert not is_lost(running)
 
 
 def test_a_trial_whose_machine_went_silent_is_tried_again(tiny: Path) -> None:
