@@ -166,7 +166,7 @@ def test_a_batch_that_the_server_does_not_know_is_given_up_after_a_day(
         client = client_at(server, cache, **with_key)
         client.submit(PENDING)
         assert 0 <= cache.batch_age("batch-0") < 600
-        with pytest.raises(UserError, match="batch batch-0: the server does not know it.*Use that key, or wait a day"):
+        with pytest.raises(UserError, match=r"batch batch-0: the server does not know it.*Use that key, or wait a day"):
             client.fetch()
         assert client.open_batches() == ["batch-0"]
         monkeypatch.setattr(cache, "batch_age", lambda batch: 86_401.0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
 import socket
+import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
